@@ -30,9 +30,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import shutil
 import signal
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -89,23 +90,29 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 into a file, whole or not at all; what is no file, such as /dev/stdout, is written to.
+    """Write a text in UTF-8 into a file, whole or not at all; a file that is there keeps its mode.
+
+    A pipe or a device, such as /dev/stdout, and a file in a folder that takes no other are written to in place.
 
     Raises:
         StoreError: it cannot be written; a file that is there stays as it was.
 
     """
     final = Path(os.path.realpath(path))  # of a symbolic link, the file that it leads to
-    temporary = final.with_name(f".tmp-{os.getpid()}") if final.is_file() or not final.exists() else final
-    try:
-        with writing(path):
+    temporary = final.with_name(f".tmp-{os.getpid()}")
+    with writing(path):
+        is_old = path.exists()
+        if is_old and not (path.is_file() and os.access(path, os.W_OK) and os.access(final.parent, os.W_OK)):
+            path.write_text(text, encoding="utf-8")
+            return
+        try:
+            temporary.touch(0o600 if is_old else 0o666)
             temporary.write_text(text, encoding="utf-8")
-            if temporary != final:
-                temporary.replace(final)
-    finally:
-        if temporary != final:
-            with suppress(OSError):  # a folder that cannot be written to
-                temporary.unlink()
+            if is_old:
+                shutil.copymode(path, temporary)
+            temporary.replace(final)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 class PopulationChanged(StoreError):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import pickle
 import re
 import resource
 import signal
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +137,21 @@ def test_a_text_is_written_whole_or_not_at_all(tmp_path: Path):
         write_text(Path("/proc/new.yaml"), "a: 2\n")
     write_text(Path("/dev/null"), "a: 2\n")
     assert Path("/dev/null").is_char_device()
+
+
+def test_a_text_goes_into_a_pipe_and_a_file_keeps_its_mode(tmp_path: Path):
+    """Law: `--output /dev/stdout | less` works; a private file stays private, and a long name is one clear line."""
+    reader, writer = os.pipe()
+    write_text(Path(f"/dev/fd/{writer}"), "a: 1\n")
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        assert pipe.read() == "a: 1\n"
+    private = tmp_path / "private.yaml"
+    private.touch(0o600)
+    write_text(private, "a: 1\n")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    with pytest.raises(StoreError, match="cannot be written: File name too long"):
+        write_text(tmp_path / ("a" * 300), "a: 1\n")
 
 
 def test_every_command_that_writes_a_study_uses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

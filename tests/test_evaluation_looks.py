@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from evaluated import evaluated_store
+from evaluated import evaluated_store, leave_fits_out
 
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.looks import LEAST_LEVEL, Look, Looks, spent, warning_of
@@ -120,8 +120,11 @@ def test_a_second_evaluation_of_more_runs_is_a_second_look(tmp_path: Path) -> No
     assert evaluate(study, store).populations["finetune"].look == looks[2]
 
 
-def test_looks_outlive_late_runs_the_other_mode_and_the_folder_of_parts(tmp_path: Path) -> None:
+def test_looks_outlive_late_runs_the_other_mode_and_the_folder_of_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Law: no look is forgotten because run 0 came late, the mode changed, or the computed parts were removed."""
+    leave_fits_out(monkeypatch)
     study, store = evaluated_store(tmp_path, {"retrained": 8, "finetune": 8})
     late = [tmp_path / study.name / name / "00000" for name in ("retrained", "finetune")]
     for folder in late:

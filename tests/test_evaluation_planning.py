@@ -19,9 +19,9 @@ def estimate(value: float, se: float, n: int = 16, df: float = 15) -> Estimate:
 
 def test_widths_and_separations_of_a_study() -> None:
     """By hand: widths are in proportion to F; the first N at which 0.2 n^-1/4 - 0.16 / n, n in units of 16 runs, is
-    more than 2.131 + 0.842 standard errors (t with 15 degrees of freedom; the normal quantile of 80 %).
+    more than 2.042 + 0.842 standard errors (t with 15 + 15 degrees of freedom; the normal quantile of 80 %).
     """
-    found = plan("score", {"b": estimate(0.16, 0.02), "a": estimate(0.2, 0.02)}, {}, {"a": 0.25, "b": 1.0})
+    found = plan("score", {"b": estimate(0.16, 0.02), "a": estimate(0.2, 0.02)}, {}, {"a": 0.25, "b": 1.0}, share=1.0)
     assert found is not None
     assert found.sizes == (16, 32, 64, 128, 256)
     assert found.widths["a"] == pytest.approx([2 * t_quantile(0.975, 15) * 0.02 * 2 ** (-k / 4) for k in range(5)])
@@ -32,7 +32,7 @@ def test_widths_and_separations_of_a_study() -> None:
 
     def shown(runs: int) -> bool:
         n = runs / 16
-        return 0.2 * n**-0.25 - 0.16 / n >= (2.1314 + 0.8416) * ((0.02 * n**-0.25) ** 2 + (0.02 / n) ** 2) ** 0.5
+        return 0.2 * n**-0.25 - 0.16 / n >= (2.0423 + 0.8416) * ((0.02 * n**-0.25) ** 2 + (0.02 / n) ** 2) ** 0.5
 
     assert shown(needed)
     assert not shown(needed - 1)
@@ -76,13 +76,13 @@ def test_there_is_no_plan_without_intervals_or_of_different_n() -> None:
 def test_the_planned_number_shows_a_difference_in_four_of_five_studies() -> None:
     """Simulated: 2,000 studies of the planned N, whose values fall as the plan says."""
     rng, sides = np.random.default_rng(3), [(0.2, Error(se=0.02, df=15), 0.25), (0.16, Error(se=0.02, df=15), 1.0)]
-    planned = runs_needed(sides, 0.0, 16, 1)
+    planned = runs_needed(sides, 0.0, 16, 1, share=1.0)
     assert planned is not None
     shown = {}
     for runs in (planned, planned // 2):
         values, errors = np.array([[v * (16 / runs) ** b, e.se * (16 / runs) ** b] for v, e, b in sides]).T
         found = values + errors * rng.normal(size=(2000, 2))
-        se = np.sqrt((errors**2).sum() * rng.chisquare(15, size=2000) / 15)
-        shown[runs] = float((found[:, 0] - found[:, 1] > t_quantile(0.975, 15) * se).mean())
+        se = np.sqrt((errors**2 * rng.chisquare(15, size=(2000, 2)) / 15).sum(axis=1))
+        shown[runs] = float((found[:, 0] - found[:, 1] > t_quantile(0.975, 30) * se).mean())
     assert 0.74 <= shown[planned] <= 0.86
     assert shown[planned // 2] < 0.7

@@ -92,3 +92,13 @@ def test_tables_say_which_interval_it_is() -> None:
     assert "[ ]: 95 % interval over runs for all 3 at once" in ranking_lines_table(ranked_scores()).explained
     assert "at once" not in ranking_lines_table(ranked_scores(several=False)).explained
     assert plane(ranked_scores()) == plane(quoted(ranked_scores())) != ""
+
+
+def test_one_without_an_interval_is_among_those_that_an_interval_holds_for() -> None:
+    """Law: where one run of all others is missing, the best is still the best of three, and is quoted as that."""
+    scores = ranked_scores()
+    alone = {measure: {"best": places["best"]} for measure, places in scores.ranks.items()}
+    scores = scores.model_copy(update={"ranks": alone})
+    assert f"F 0.211 {SHOWN[1]} (as the best of 3)" in verdict(scores)
+    assert "Intervals of score and F hold for all 3 at once." in ranking_table(scores).explained
+    assert SHOWN[0] not in "".join(text(scores) for text in TEXTS.values())

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from scored import LONG, STUDY, make_scores, settled
 
+from ray_unlearn.evaluation.looks import LEAST_LEVEL, Look
 from ray_unlearn.evaluation.scores import Estimate, PermutationTest, PopulationScores, Rank, Scores
+from ray_unlearn.report.evidence_tables import evidence_table
 from ray_unlearn.report.markdown import markdown_page
 from ray_unlearn.report.page import html_page
 from ray_unlearn.report.ranking import closest, lost_accuracy
@@ -52,6 +54,29 @@ def test_runs_that_are_too_few_for_the_tests_are_no_finding():
     assert "5 a side could." in plain(scores)
     assert "however they differ; 5 a side can." in verdict(scores)
     assert f"too few runs to distinguish: {LONG} (5 a side can)" in line_of_tests(scores)
+    assert first_test(scores) == ("0.12", ("alone 0.03", "too few runs, 5 a side can"), None)
+    assert first_test(changed(scores, LONG, tests=answer(0.4))) == ("0.40", ("alone 0.4",), True)
+
+
+def first_test(scores: Scores) -> tuple[str, tuple[str, ...], bool | None]:
+    """The cell of the energy distance in the only row of the tests: text, notes, and whether it is called good."""
+    table = evidence_table(scores)
+    assert table is not None
+    (row,) = table.rows
+    return row[2].text, row[2].notes, row[2].good
+
+
+def test_runs_that_come_after_the_last_planned_look_are_no_finding():
+    """Law: after a look at all planned runs no number of runs can find a difference, and none is asked for."""
+    late = {"energy": PermutationTest(statistic=1.0, p=0.0001, adjusted=1.0, least=0.0001, least_runs=13)}
+    look = Look(number=2, share=1.0, level=LEAST_LEVEL)
+    scores = changed(make_scores(), LONG, {"test_ratio": ratio(0.995)}, tests=late, look=look)
+    for text in (plain(scores), verdict(scores), line_of_tests(scores)):
+        assert "13 a side" not in text
+    assert "was tested before, with other runs, and no second test counts" in plain(scores)
+    assert "Earlier looks have spent the 5 % of all tests, so those of these runs claim nothing." in verdict(scores)
+    assert line_of_tests(scores).startswith(f"5 % spent by earlier looks: {LONG} (permutation tests")
+    assert first_test(scores) == ("1.00", ("alone 0.0001", "5 % spent by earlier looks"), None)
 
 
 def test_a_method_that_lost_accuracy_is_not_the_closest():

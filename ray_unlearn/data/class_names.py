@@ -82,7 +82,9 @@ def composed(name: str, names: Sequence[str]) -> str:
 
 
 def by_number(role: str, names: Sequence[str]) -> str:
-    """Return a remark on a source whose labels are numbers, where the names of classes are the training source's."""
+    """Return a remark on a source of numbers, where classes have the training source's names; "" if they are these."""
+    if all(name == str(number) for number, name in enumerate(names)):
+        return ""
     shown = ", ".join(f"{number} is {name!r}" for number, name in enumerate(names[:_SHOWN]))
     more = ", ..." * (len(names) > _SHOWN)
     return f"data.{role}: labels are numbers and data.train's are names, which are taken in their order: {shown}{more}"

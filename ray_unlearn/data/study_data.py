@@ -173,7 +173,7 @@ def prepare_study(
         source = (opened or {}).get(role) or open_role(study.data, role, spec)
         remarks += [f"data.{role}: {remark}" for remark in source.remarks]
         if names and role != "train" and not source.class_names and not isinstance(study.data.classes, tuple):
-            remarks.append(by_number(role, names))
+            remarks += filter(None, [by_number(role, names)])
         if source.revision:
             revisions[role] = source.revision
         prepared[role] = prepare_source(

@@ -31,7 +31,7 @@ from ray_unlearn.evaluation.one_run import control_splits
 from ray_unlearn.evaluation.other_stores import planned_runs
 from ray_unlearn.evaluation.permutation import LEAST_RUNS
 from ray_unlearn.evaluation.planning import falls, plan
-from ray_unlearn.evaluation.ranks import RANKED, ranks
+from ray_unlearn.evaluation.ranks import OF_DIFFERENCE, RANKED, ranks
 from ray_unlearn.evaluation.resampling import Settings
 from ray_unlearn.evaluation.scores import (
     FORMAT,
@@ -268,13 +268,15 @@ def _ranked(
     """Return the places of all unlearned populations by each measure that they are ranked by, and what N would buy."""
     unlearned = {name: one for name, one in populations.items() if one.measures}
     error = min([one.look.level for one in unlearned.values() if one.look], default=ALPHA)
+    falling = {name: falls(one.growth) for name, one in unlearned.items()}
+    share = 1.0 if any(one.forget_sets for one in unlearned.values()) else OF_DIFFERENCE
     found, plans = dict[str, dict[str, Rank]](), list[Plan]()
     for measure in RANKED:
         estimates = {name: one.measures[measure] for name, one in unlearned.items()}
         draws = {name: parts[name].draws[measure] for name in unlearned if measure in parts[name].draws}
-        if places := ranks(measure, estimates, draws, error):
+        if places := ranks(measure, estimates, draws, error, share):
             found[measure] = places
-        if planned := plan(measure, estimates, draws, {name: falls(one.growth) for name, one in unlearned.items()}):
+        if planned := plan(measure, estimates, draws, falling, share):
             plans.append(planned)
     return found, plans[0] if plans else None
 

@@ -74,6 +74,11 @@ class Look(_Value):
     level: float
     """Error that its tests, its equivalence bound and its ranks may make; 0.05 for a single look at all runs."""
 
+    @property
+    def claims_nothing(self) -> bool:
+        """Whether earlier looks, one of them at all planned runs, have spent the 5 %."""
+        return self.level <= LEAST_LEVEL and self.share == 1
+
 
 class Looks(_Value):
     """All looks at a study's populations, in either mode; kept beside its scores."""
@@ -157,7 +162,7 @@ def spent(share: float) -> float:
 
 def warning_of(look: Look) -> str:
     """Return what a reader must know about a look; nothing for the first one, at all planned runs."""
-    if look.level <= LEAST_LEVEL and look.share == 1:
+    if look.claims_nothing:
         return (
             f"look {look.number}: earlier looks have spent the 5 % of all tests; p values of this one show where "
             "numbers go and claim nothing (the number of runs was raised after all planned ones had been evaluated)"

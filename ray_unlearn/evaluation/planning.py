@@ -18,10 +18,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 from ray_unlearn.evaluation.intervals import Error
-from ray_unlearn.evaluation.ranks import correlation, error_of
+from ray_unlearn.evaluation.ranks import OF_DIFFERENCE, correlation, difference_error, error_of
 from ray_unlearn.evaluation.scores import Estimate, Growth, Plan, Separation
 from ray_unlearn.evaluation.t_distribution import t_quantile
 
@@ -37,6 +38,7 @@ def plan(
     estimates: Mapping[str, Estimate],
     draws: Mapping[str, Sequence[float]],
     falling: Mapping[str, float] | None = None,
+    share: float = OF_DIFFERENCE,
 ) -> Plan | None:
     """Return what more runs would buy; None with populations of different N, or without intervals.
 
@@ -45,6 +47,7 @@ def plan(
         estimates: of the measure, by population.
         draws: values on subsets by population, as for `ranks`.
         falling: b by population, as `falls` returns it; default 0.
+        share: as in `ranks`.
 
     """
     found = {name: one for name, one in estimates.items() if one.value is not None and one.se is not None}
@@ -63,7 +66,7 @@ def plan(
         sides = [(float(found[name].value or 0.0), error_of(found[name]), b[name]) for name in (first, second)]
         together = correlation(draws.get(first, ()), draws.get(second, ()))
         gap = sides[0][0] - sides[1][0]
-        needed = runs_needed(sides, together, runs, pairs)
+        needed = runs_needed(sides, together, runs, pairs, share)
         separations.append(Separation(first=first, second=second, difference=gap, runs=needed))
     return Plan(measure=measure, n=runs, sizes=sizes, widths=widths, separations=tuple(separations))
 
@@ -78,7 +81,9 @@ def falls(growth: Sequence[Growth]) -> float:
     return min(_STEEPEST, math.log(before.value / after.value) / math.log(after.n / before.n))
 
 
-def runs_needed(sides: Sequence[tuple[float, Error, float]], together: float, runs: int, pairs: int) -> int | None:
+def runs_needed(
+    sides: Sequence[tuple[float, Error, float]], together: float, runs: int, pairs: int, share: float = OF_DIFFERENCE
+) -> int | None:
     """Return the least number of runs a side, from those at hand on, that shows a difference in 80 % of studies.
 
     None where 16 times the runs do not.
@@ -88,16 +93,17 @@ def runs_needed(sides: Sequence[tuple[float, Error, float]], together: float, ru
         together: correlation of their errors.
         runs: runs a side now.
         pairs: pairs of populations that are compared at once.
+        share: as in `ranks`.
 
     """
     from scipy.special import ndtri
 
     (high, ours, fast), (low, theirs, faster) = sides
-    quantile = t_quantile(1 - 0.05 / (2 * pairs), min(ours.df, theirs.df)) + float(ndtri(_POWER))
+    df = difference_error(ours, theirs, together, share).df
+    quantile = t_quantile(1 - 0.05 / (2 * pairs), df) + float(ndtri(_POWER))
     for size in range(runs, runs * 2**_DOUBLINGS + 1):
         one, other = (runs / size) ** fast, (runs / size) ** faster
-        errors = ours.se * one, theirs.se * other
-        variance = errors[0] ** 2 + errors[1] ** 2 - 2 * together * errors[0] * errors[1]
-        if (gap := high * one - low * other) > 0 and gap >= quantile * max(variance, 0.0) ** 0.5:
+        errors = (replace(ours, se=ours.se * one), replace(theirs, se=theirs.se * other))
+        if (gap := high * one - low * other) > 0 and gap >= quantile * difference_error(*errors, together, share).se:
             return size
     return None

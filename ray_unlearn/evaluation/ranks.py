@@ -2,9 +2,10 @@
 
     found = ranks(estimates, draws)              # {"kookmin": Rank(best=1, worst=3, low=..., high=...), ...}
 
-Two populations differ if the 95 % interval of their difference, widened for all pairs at once (Bonferroni), leaves out
-0. They are scored on the same subsets of the same retrained runs, so that what these have in common cancels:
-se^2 of the difference = se_a^2 + se_b^2 - 2 r se_a se_b, with r the correlation of both over the subsets. The places of
+Two populations differ if the 95 % interval of their difference, widened for all pairs at once (by the studentized
+range), leaves out 0. They are scored on the same subsets of the same retrained runs, so that what these have in common
+cancels: se^2 of the difference is `OF_DIFFERENCE` x (se_a^2 + se_b^2 - 2 r se_a se_b), with r the correlation of both
+over the subsets. Of two equal methods, one is called better in 3.5 % of simulated studies. The places of
 a population run from 1 + how many are surely better to how many are not surely worse: all true places are in these sets
 with 95 % confidence (in the way of Mogstad, Romano, Shaikh and Wilhelm, Review of Economic Studies 2024).
 
@@ -25,15 +26,23 @@ import numpy as np
 
 from ray_unlearn.evaluation.intervals import Error, interval
 from ray_unlearn.evaluation.scores import Estimate, Rank
-from ray_unlearn.evaluation.t_distribution import t_quantile
+from ray_unlearn.evaluation.t_distribution import degrees_of_sum, t_quantile
 
 RANKED = ("score", "forgetting_quality")
 """Measures by which populations are ranked."""
+OF_DIFFERENCE = 0.75
+"""Variance of a difference of two populations, over what their standard errors and the correlation of their draws say.
+Those have a margin, because an interval of F ends where F is largest, which a difference does not. And draws correlate
+less than populations do that share their retrained runs, because each takes its own unlearned ones."""
 _ERROR = 0.05
 
 
 def ranks(
-    measure: str, estimates: Mapping[str, Estimate], draws: Mapping[str, Sequence[float]], error: float = _ERROR
+    measure: str,
+    estimates: Mapping[str, Estimate],
+    draws: Mapping[str, Sequence[float]],
+    error: float = _ERROR,
+    share: float = OF_DIFFERENCE,
 ) -> dict[str, Rank]:
     """Return the places of all populations that have an interval.
 
@@ -44,6 +53,7 @@ def ranks(
         estimates: of the measure, by population.
         draws: values of the measure on subsets, by population; the k-th are of the same subset of the reference.
         error: chance that any difference is called sure and is none; intervals hold with 95 % confidence in any case.
+        share: see `OF_DIFFERENCE`; 1 where standard errors are over forget sets.
 
     """
     found = {name: one for name, one in estimates.items() if one.value is not None}
@@ -56,8 +66,9 @@ def ranks(
     worse = dict.fromkeys(found, 0)
     for one, other in pairs:
         difference = values[one] - values[other]
-        apart = difference_error(errors[one], errors[other], draws.get(one, ()), draws.get(other, ()))
-        if abs(difference) > t_quantile(1 - error / (2 * len(pairs)), apart.df) * apart.se:
+        together = correlation(draws.get(one, ()), draws.get(other, ()))
+        apart = difference_error(errors[one], errors[other], together, share)
+        if difference and (not apart.se or _differ(abs(difference) / apart.se, apart.df, len(found), error)):
             first, last = (one, other) if difference > 0 else (other, one)
             worse[first] += 1
             better[last] += 1
@@ -85,8 +96,32 @@ def correlation(draws: Sequence[float], others: Sequence[float]) -> float:
     return 0.0
 
 
-def difference_error(one: Error, other: Error, draws: Sequence[float], others: Sequence[float]) -> Error:
-    """Return the standard error of a difference; taken as independent where the draws are not paired or do not vary."""
-    together = correlation(draws, others)
-    variance = one.se**2 + other.se**2 - 2 * together * one.se * other.se
-    return Error(se=max(variance, 0.0) ** 0.5, df=min(one.df, other.df))
+def difference_error(one: Error, other: Error, together: float, share: float = OF_DIFFERENCE) -> Error:
+    """Return the standard error of a difference.
+
+    Args:
+        one: error of a population's value.
+        other: of another's.
+        together: their `correlation`.
+        share: see `OF_DIFFERENCE`.
+
+    """
+    variance = share * (one.se**2 + other.se**2 - 2 * together * one.se * other.se)
+    return Error(se=max(variance, 0.0) ** 0.5, df=degrees_of_sum(one.se**2, one.df, other.se**2, other.df))
+
+
+def _differ(errors: float, df: float, populations: int, error: float) -> bool:
+    """Return whether a difference of so many standard errors is sure, for all pairs of populations at once.
+
+    By the studentized range, which is exact for equal populations and safe for others (Tukey; Hayter, Annals of
+    Statistics 12, 1984). It takes 20 ms, so that Bonferroni's inequality, which asks for a little more, and a pair's
+    own test, which asks for less, are tried before.
+    """
+    from scipy.stats import studentized_range
+
+    pairs = populations * (populations - 1) / 2
+    if errors <= t_quantile(1 - error / 2, df):
+        return False
+    if errors > t_quantile(1 - error / (2 * pairs), df):
+        return True
+    return bool(studentized_range.sf(2**0.5 * errors, populations, df) <= error)

@@ -22,8 +22,8 @@ from ray_unlearn.evaluation.scores import (
 )
 from ray_unlearn.report.ranking import ranked
 from ray_unlearn.report.table import DASH, POPULATION, Cell, Column, Table, name, number
-from ray_unlearn.report.verdict import ERROR, p_words
-from ray_unlearn.wording import decimals, percent
+from ray_unlearn.report.verdict import ERROR, is_spent, p_words
+from ray_unlearn.wording import decimals, percent, plural
 
 _TESTS = {"energy": "energy distance", "log_variance": "log-variance ratio"}
 _NUMBERS = {"epsilon": "ε", "u_lira_auc": "U-LiRA AUC", "klom": "KLOM"}
@@ -41,7 +41,7 @@ def evidence_table(scores: Scores) -> Table | None:
         (
             name(one.population),
             number(one.runs, str(one.runs)),
-            *(_test_cell(one.tests.get(test)) for test in _TESTS),
+            *(_test_cell(one.tests.get(test), is_spent(one)) for test in _TESTS),
             _equivalence_cell(one),
             _originals_cell(one.variance, one.originals),
             *([_sets_cell(one.forget_sets)] if several else []),
@@ -73,11 +73,13 @@ def evidence_table(scores: Scores) -> Table | None:
     )
 
 
-def _test_cell(found: PermutationTest | None) -> Cell:
+def _test_cell(found: PermutationTest | None, spent: bool) -> Cell:
+    """Return a test's p; good only where the test could have found a difference."""
     if found is None:
         return DASH
-    p = found.corrected
-    return number(p, p_words(p), f"alone {found.p:.2g}", good=p > ERROR)
+    p, few = found.corrected, f"too few runs, {found.least_runs} a side can" if found.least_runs else ""
+    why = "5 % spent by earlier looks" if spent else few
+    return number(p, p_words(p), f"alone {found.p:.2g}", why, good=None if why else p > ERROR)
 
 
 def _equivalence_cell(found: PopulationScores) -> Cell:
@@ -166,7 +168,7 @@ def _bounds_cell(found: PopulationScores) -> Cell:
     one = found.epsilon_bounds
     if one is None:
         return DASH
-    shown = f"{one.shown} images" + f", worst {one.worst}" * bool(one.worst)
+    shown = plural(one.shown, "image") + f", worst {one.worst}" * bool(one.worst)
     ceiling = f"at most {decimals(one.ceiling)} with so many runs"
     return number(one.largest, decimals(one.largest), shown, ceiling, *_stated(found.options))
 

@@ -36,6 +36,11 @@ def comparable(scores: Scores, measure: str = "score") -> dict[str, float]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+def contenders(scores: Scores, measure: str) -> int:
+    """Return for how many populations at once the intervals of their ranks hold: all with a value (`ranks`)."""
+    return sum(estimate(one, measure).value is not None for one in scores.populations.values())
+
+
 def quoted(scores: Scores) -> Scores:
     """Return the scores with the intervals that several populations are shown beside each other with.
 
@@ -44,7 +49,7 @@ def quoted(scores: Scores) -> Scores:
     """
     populations = dict(scores.populations)
     for measure, places in scores.ranks.items():
-        for name, one in places.items() if len(places) > 1 else ():
+        for name, one in places.items() if contenders(scores, measure) > 1 else ():
             measures = populations[name].measures
             shown = measures[measure].model_copy(update={"low": one.low, "high": one.high})
             populations[name] = populations[name].model_copy(update={"measures": {**measures, measure: shown}})
@@ -53,7 +58,7 @@ def quoted(scores: Scores) -> Scores:
 
 def at_once(scores: Scores) -> str:
     """Return for how many populations an interval of `quoted` holds, such as ` for all 3 at once`; "" for one."""
-    several = max((len(places) for places in scores.ranks.values()), default=0)
+    several = max((contenders(scores, measure) for measure, places in scores.ranks.items() if places), default=0)
     return f" for all {several} at once" if several > 1 else ""
 
 

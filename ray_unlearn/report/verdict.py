@@ -15,7 +15,16 @@ Does not cover: tables (`score_tables`, `evidence_tables`).
 from __future__ import annotations
 
 from ray_unlearn.evaluation.scores import Estimate, ForgetSets, PopulationScores, Scores
-from ray_unlearn.report.ranking import closest, comparable, estimate, firsts, lost_accuracy, ranked, why_no_null
+from ray_unlearn.report.ranking import (
+    closest,
+    comparable,
+    contenders,
+    estimate,
+    firsts,
+    lost_accuracy,
+    ranked,
+    why_no_null,
+)
 from ray_unlearn.wording import decimals, interval, joined, listed, percent, plural, points, span
 
 ERROR = 0.05
@@ -67,6 +76,11 @@ def _answer(found: PopulationScores) -> str:
         return ""
     if p <= ERROR:
         return "Its models can still be distinguished from models that never saw the forgotten images."
+    if is_spent(found):
+        return (
+            "Whether its models differ from models that never saw the forgotten images was tested before, with "
+            "other runs, and no second test counts; a study with another seed could tell."
+        )
     if enough := runs_needed(found):
         return (
             f"Its {plural(found.runs, 'run')} are too few to tell whether its models differ from models that never saw "
@@ -131,11 +145,11 @@ def _headline(scores: Scores, best: PopulationScores, quality: Estimate) -> str:
 
 def _number(scores: Scores, measure: str, population: str, found: Estimate) -> str:
     """Return the value with its interval; if there are several populations, with the interval that holds for all."""
-    places = scores.ranks.get(measure, {})
-    if len(places) < 2 or population not in places:
+    places, several = scores.ranks.get(measure, {}), contenders(scores, measure)
+    if several < 2 or population not in places:
         return joined(decimals(found.value), interval(found.low, found.high))
     one = places[population]
-    return f"{decimals(found.value)} {interval(one.low, one.high)} (as the best of {len(places)})"
+    return f"{decimals(found.value)} {interval(one.low, one.high)} (as the best of {several})"
 
 
 def _against_the_null(quality: Estimate, scores: Scores) -> list[str]:
@@ -162,6 +176,11 @@ def runs_needed(found: PopulationScores) -> int:
     return min(needed, default=0)
 
 
+def is_spent(found: PopulationScores) -> bool:
+    """Return whether earlier looks have spent the 5 % of all tests, so that no number of runs can find a difference."""
+    return found.look is not None and found.look.claims_nothing
+
+
 def _tested(found: PopulationScores) -> list[str]:
     """Return the answer of the permutation tests, and of the equivalence test if they find no difference."""
     test, p = _p(found)
@@ -169,6 +188,8 @@ def _tested(found: PopulationScores) -> list[str]:
         return []
     if p <= ERROR:
         return [f"Its models differ from retrained ones: {_STATISTICS[test]} distinguishes them (p = {p_words(p)})."]
+    if is_spent(found):
+        return ["Earlier looks have spent the 5 % of all tests, so those of these runs claim nothing."]
     if enough := runs_needed(found):
         return [
             f"So few runs cannot distinguish its models from retrained ones, however they differ; {enough} a side can."
@@ -248,10 +269,13 @@ def test_line(scores: Scores) -> str:
     """Return one line with the populations that the permutation tests distinguish from retraining; "" without tests."""
     tested = [one for one in ranked(scores) if one.tests]
     apart = [one.population for one in tested if _p(one)[1] <= ERROR]
-    few = [one for one in tested if _p(one)[1] > ERROR and runs_needed(one)]
-    alike = [one.population for one in tested if _p(one)[1] > ERROR and one not in few]
+    rest = [one for one in tested if _p(one)[1] > ERROR]
+    late = [one.population for one in rest if is_spent(one)]
+    few = [one for one in rest if runs_needed(one) and not is_spent(one)]
+    alike = [one.population for one in rest if not (runs_needed(one) or is_spent(one))]
     parts = [f"distinguished from retraining: {', '.join(apart)}"] if apart else []
     parts += [f"not distinguished from retraining: {', '.join(alike)}"] if alike else []
+    parts += [f"5 % spent by earlier looks: {', '.join(late)}"] if late else []
     enough = max((runs_needed(one) for one in few), default=0)
     parts += [f"too few runs to distinguish: {', '.join(one.population for one in few)} ({enough} a side can)"] * bool(
         few
