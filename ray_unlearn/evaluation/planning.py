@@ -8,8 +8,9 @@ F falls with N, the faster the easier models are distinguished, and its interval
 over F hardly changes from N = 16 to 128, because the same difference between populations moves F the more, the more
 runs see it. So each population's F, score and standard error are taken to go on as N^-b, with its own b from the last
 doubling of its growth curve. Two populations then separate because the one falls faster. They do where their
-difference is at least t + 0.84 of its standard errors, t being the quantile that `ranks` compares with: then 80 % of
-studies show it. The difference at hand is itself uncertain, so a plan is of the right order, not of the second digit.
+difference is at least t + 0.84 of its standard errors, t being Bonferroni's quantile for all pairs (which asks for a
+little more than the studentized range of `ranks`): then 80 % of studies show it. The difference at hand is itself
+uncertain, so a plan is of the right order, not of the second digit.
 
 Does not cover: originals. With several, N means as many more originals as runs.
 """
