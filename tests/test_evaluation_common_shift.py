@@ -64,9 +64,15 @@ def test_over_originals_a_distance_is_welchs_test_of_their_means():
 
 
 def test_the_error_of_a_mean_counts_originals_by_their_runs():
-    """By hand: 0, 0 and 3 from two originals, mean 1: (2^2 + 2^2) / 3^2 x 2; as many runs each: variance over 2."""
-    assert error_of_mean(np.array([0.0, 0.0, 3.0]), np.array([5, 5, 9])) == (pytest.approx(16 / 9), 2)
+    """By hand: 0, 0 and 3 from two originals, 3 and 0 without one: (2^2 + 1^2) / 2; of as many runs each: 8 / 2.
+
+    Of 12 runs 9 are of one of 4 originals: if these alone differ, the mean varies by (81 + 1 + 1 + 1) / 144.
+    """
+    assert error_of_mean(np.array([0.0, 0.0, 3.0]), np.array([5, 5, 9])) == (pytest.approx(5 / 2), 2)
     assert error_of_mean(np.array([1.0, 5.0, 3.0, 7.0]), np.array([0, 1, 0, 1])) == (pytest.approx(8 / 2), 2)
+    starts = np.repeat(np.arange(4), [9, 1, 1, 1])
+    found = [error_of_mean(one[starts], starts)[0] for one in np.random.default_rng(0).normal(size=(2000, 4))]
+    assert np.mean(found) == pytest.approx(84 / 144, rel=0.1)
 
 
 @pytest.mark.parametrize("mode", ["parity", "exact"])

@@ -71,13 +71,13 @@ def variance_shares(phi_RE: FloatArray, originals_R: np.ndarray, sd_E: FloatArra
 def error_of_mean(values_R: FloatArray, originals_R: np.ndarray) -> tuple[float, int]:
     """Return the variance of the mean over runs if other originals were drawn, and how many originals there are.
 
-    With as many runs of each, the variance of the originals' means over their number; else each deviation counts by the
-    square of its original's share of the runs.
+    Means without one original each tell it (jackknife), also where one original has most of the runs. With as many runs
+    of each, it is the variance of the originals' means over their number.
     """
-    names, place_R = np.unique(originals_R, return_inverse=True)
-    apart_I = np.bincount(place_R, values_R - values_R.mean())
+    names, place_R, sizes_I = np.unique(originals_R, return_inverse=True, return_counts=True)
+    without_I = np.bincount(place_R, values_R - values_R.mean()) / (len(values_R) - sizes_I)
     originals = len(names)
-    return float((apart_I**2).sum()) / len(values_R) ** 2 * originals / (originals - 1), originals
+    return float((without_I**2).sum()) * (originals - 1) / originals, originals
 
 
 def degrees_of_freedom(values_K: FloatArray, lacking_K: np.ndarray, originals: int, others: int) -> float:
