@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from confidences import recipe
 
+from ray_unlearn.evaluation.equivalence import _of_originals
+
 recipe("calibration")  # which it imports by name
 rates = recipe("error_rates")
 attacks = recipe("attack_rates")
@@ -39,6 +41,14 @@ def test_one_in_twenty_methods_at_the_margin_is_called_equivalent(reference_runs
     assert np.mean(quantiles) == pytest.approx(1.8 * np.std(above_margin), rel=1 / 3)
     alike = rates.equivalences(10, seed=2, shift=0.0, **wanted)
     assert np.mean([one.equivalent for one in alike]) > 0.6
+
+
+@pytest.mark.parametrize(("sizes", "effect"), [((3, 3, 3, 3), 3), ((9, 1, 1, 1), 7)])
+def test_a_mean_of_equal_runs_varies_as_originals_do(sizes: tuple[int, ...], effect: float) -> None:
+    """By hand: the mean of 12 runs that are equal within originals varies (n_1^2 + ... + n_4^2) / 12 times as much."""
+    rng, starts = np.random.default_rng(0), np.repeat(np.arange(4), sizes)
+    found = _of_originals(rng.normal(size=(4, 5))[starts], rng.normal(size=(12, 5)), starts)
+    assert found == (4, pytest.approx(effect))
 
 
 @pytest.mark.parametrize("shadows", [16, 64])

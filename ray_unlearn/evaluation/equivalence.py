@@ -78,12 +78,14 @@ def _spread(phi_UE: FloatArray, phi_RE: FloatArray) -> float:
 def _of_originals(phi_UE: FloatArray, phi_RE: FloatArray, originals_R: np.ndarray) -> tuple[int, float]:
     """Return the units that runs are drawn in, and how much more their mean varies than that of independent runs."""
     sd_E = np.where(np.ptp(phi_RE, axis=0) > 0, phi_RE.std(axis=0, ddof=1), 0)
-    if len(np.unique(originals_R)) < LEAST_ORIGINALS:
+    sizes_I = np.unique(originals_R, return_counts=True)[1]
+    if len(sizes_I) < LEAST_ORIGINALS:
         return len(phi_UE), 1.0
     found = variance_shares(phi_UE, originals_R, sd_E)
     if found is None:
         return len(phi_UE), 1.0
-    return found.originals, 1 + (found.runs_each - 1) * found.original
+    alike = float((sizes_I**2).sum()) / len(phi_UE)  # runs of a run's own original, on average over runs
+    return found.originals, 1 + (alike - 1) * found.original
 
 
 def equivalence(quality: Estimate, error: float = ALPHA) -> Equivalence | None:
