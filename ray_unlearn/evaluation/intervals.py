@@ -35,7 +35,8 @@ often so far down that equal populations are never below it; then the upper end 
 for scores over originals, no shift is known, and intervals are symmetric.
 
 Over originals the factors are the same: subsets leave out all runs of an original, and degrees of freedom are those of
-originals, or, of the common shift and of averages over runs, of originals and retrained runs together.
+originals, or, of the common shift and of averages over runs, of originals and retrained runs together. Where originals
+have different numbers of runs, subsets do, too, and F depends on N: its error is too large, on the safe side.
 
 U-LiRA's area and the shift of the mean are distances, smallest where both populations are alike, and a score is F times
 ratios of accuracies that follow the shift. Their ends come from the common shift in the same way (`moved`), and what
