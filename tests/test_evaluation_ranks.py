@@ -30,13 +30,13 @@ def test_places_are_ties_unless_a_difference_is_sure():
     assert places({"a": 0.20, "b": 0.1668, "c": 0.1336}) == {"a": (1, 1), "b": (2, 2), "c": (3, 3)}
 
 
-def test_a_difference_has_two_thirds_of_the_variance_and_both_degrees_of_freedom():
+def test_a_difference_has_three_quarters_of_the_variance_and_both_degrees_of_freedom():
     """By hand: 0.02 and 0.01 with 4 and 9 degrees of freedom, a correlation of 1/2; F itself has wider intervals."""
     found = difference_error(Error(se=0.02, df=4), Error(se=0.01, df=9), 0.5)
-    assert found.se**2 == pytest.approx(2 / 3 * (4e-4 + 1e-4 - 2e-4))
+    assert found.se**2 == pytest.approx(0.75 * (4e-4 + 1e-4 - 2e-4))
     assert found.df == pytest.approx(5**2 / (4**2 / 4 + 1 / 9))
     one, other = estimate(0.20), estimate(0.20 - 1.98 * 0.01 * 2**0.5)
-    for share, worst in ((2 / 3, 1), (1.0, 1), (1.05, 2)):
+    for share, worst in ((0.75, 1), (1.0, 1), (1.05, 2)):
         assert ranks("score", {"a": one, "b": other}, {}, share=share)["a"].worst == worst
 
 

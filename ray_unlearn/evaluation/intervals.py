@@ -20,8 +20,7 @@ split: `apart`, the sum over images of each image's own variance, and the rest, 
 In `exact` mode epsilon takes few values, which depend on the number of runs. Where the edges of buckets lie between
 them decides how far the points of images lie apart: at N = 32 their variance is 5 % below that at the subsets' 26 runs,
 at N = 16 and 64 it is 30 % below. So `apart` is multiplied by the variance over images of the points at N, over its
-mean on the subsets. Without it, `apart` was 10 % too small at N = 32 and 30 % too large at N = 16 and 64. The grid of
-`parity` is so fine that this ratio is 1 (0.9 to 1.05), and it is left out there.
+mean on the subsets. The grid of `parity` is so fine that this ratio is 1 (0.9 to 1.05), and it is left out there.
 
 F also is largest where both populations are alike, and an interval that reaches as far up as down covers equal
 populations in 98 to 99 %. Most of what images share is a shift that all have in common, and `common_shift` gives the
@@ -32,12 +31,11 @@ values of F that this shift allows. So where it is known the ends of F's interva
 with the margin of what images have alone (`ALONE`) and of what they share beside that shift: the jackknife's variance
 less the square of F's change by a standard error of the shift (`REST`). Where there may be no shift, the lower end is
 often so far down that equal populations are never below it; then the upper end has what is left of the 5 %. They are
-`Error.below` and `above`. Ranks and plans go by `se`. Over several forget sets intervals are symmetric, and those of
-scores over originals, too.
+`Error.below` and `above`. Differences of populations (`ranks`, `planning`) go by `se`. Over several forget sets, and
+for scores over originals, no shift is known, and intervals are symmetric.
 
-Over originals all this holds with the same factors: subsets leave out all runs of an original, and degrees of freedom,
-of the common shift too, are those of originals. The whole variance over such subsets times m / (N - m) gave standard
-errors up to 1.8 times too large, with the t quantile of 3 degrees of freedom for images whose points are many.
+Over originals the factors are the same: subsets leave out all runs of an original, and degrees of freedom are those of
+originals, or, of the common shift and of averages over runs, of originals and retrained runs together.
 
 U-LiRA's area and the shift of the mean are distances, smallest where both populations are alike, and a score is F times
 ratios of accuracies that follow the shift. Their ends come from the common shift in the same way (`moved`), and what
@@ -87,8 +85,8 @@ OWN_SEEN = 2
 """What the jackknife sees of what images have alone in a measure of distance, over their variance: 1 to 1.3 where
 populations are far apart, and 2 where they are equal."""
 SHARED_DF = 5
-"""Degrees of freedom of the shared part. Its estimate has a coefficient of variation of 0.2 to 0.25 at N = 16 to 64, as
-with 8, and is small where F is small by chance, which takes longer tails."""
+"""Degrees of freedom of the shared part. Its estimate varies as one with 8 does (a coefficient of variation of 0.2 to
+0.25 at N = 16 to 64), and is small where F is small by chance, which takes longer tails."""
 _LEAST_RUNS = 6
 _MADE_OF_POINTS = ("forgetting_quality", "score")
 
@@ -163,21 +161,22 @@ def _orders(population: str, runs: int, settings: Settings) -> list[Rows]:
 def standard_error(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error:
     """Return the standard error of a measure at N."""
     values_K = draws.values[name]
+    if name in _MADE_OF_POINTS and values_K.any() and draws.values["forgetting_quality"].any():
+        return _of_points(name, draws, drawn, mode)
     variance = float(np.var(values_K, ddof=1))
     shared = _in_both(draws.halves[name], variance) if name in draws.halves else 0.0
-    total = (shared + (variance - shared) * MEASURES[name].error ** 2) * drawn.factor
-    if name not in _MADE_OF_POINTS:
-        moved = draws.moved.get(name)
-        return (
-            _of_distance(total, moved, drawn.units - 1) if moved else Error(se=total**0.5, df=_df(name, draws, drawn))
-        )
-    points_KE = draws.points_KE
-    each = float(points_KE.var(axis=0, ddof=1).sum()) / points_KE.shape[1] ** 2
+    variance = (shared + (variance - shared) * MEASURES[name].error ** 2) * drawn.factor
+    if (moved := draws.moved.get(name)) and name not in _MADE_OF_POINTS:
+        return _of_distance(variance, moved, drawn.units - 1)
+    return Error(se=variance**0.5, df=_df(name, draws, drawn))
+
+
+def _of_points(name: str, draws: Draws, drawn: Subsets, mode: Mode) -> Error:
+    """Return the error of F, or of a score, from what images share and what each has alone."""
+    points_KE, values_K = draws.points_KE, draws.values[name]
     f, mean = float(draws.values["forgetting_quality"].mean()), float(values_K.mean())
-    if not f or not mean:
-        return Error(se=total**0.5, df=drawn.units - 1)
-    apart = each * (mean / f) ** 2  # of a score, which is F times two ratios
-    shared = max(variance - apart, 0) * drawn.factor
+    apart = float(points_KE.var(axis=0, ddof=1).sum()) / points_KE.shape[1] ** 2 * (mean / f) ** 2  # F times two ratios
+    shared = max(float(np.var(values_K, ddof=1)) - apart, 0) * drawn.factor
     apart *= _lattice(draws) if mode == "exact" else 1.0
     of_se, of_ends = _degrees(drawn, points_KE.shape[1])
     se, df = _of_two_parts(SHARED[mode] * shared, APART[mode] * apart, *of_se)

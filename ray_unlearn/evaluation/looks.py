@@ -18,7 +18,8 @@ the other mode, because the tests are the same in both. After a look at all plan
 reference, not to single runs: a run that comes late, or is made again, forgets none. Looks that version 0.1 kept, by
 mode, count for any recipe of their population.
 
-Does not cover: 95 % intervals, each of which is of its own look.
+Does not cover: 95 % intervals, each of which is of its own look; and choosing between the equivalence bounds, or the
+places, of two modes after both were seen.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ originals on, one run of each is compared with the reference at a time, which ma
 of all such choices become one by the Cauchy combination (Liu and Xie, Journal of the American Statistical Association
 115, 2020; read in `R/ACAT.R` of yaowuliu/ACAT at 08f0297): the mean of tan((1/2 - p) pi) has a Cauchy distribution
 again where p is small, however the choices depend on each other. It errs as often as one choice, in 3 to 7 % of
-studies, and finds a difference far more often. The mean of their statistics errs in 0 to 2 %, and finds less.
+studies, and finds a difference far more often. The mean of their statistics errs in 0 to 2 %, and finds less. Choices
+are compared with the divisions of all of them together, and p is at least the smallest that one choice can have.
 
 Does not cover: how far apart the populations are (`measures`), and what a new original would change where there are
 fewer than 4: then the question is whether models made from these are retrained models.
@@ -200,8 +201,11 @@ def _statistics(
 def _found(true_C: FloatArray, drawn_B: FloatArray, least: float) -> Found:
     """Return p of the choices' statistics among those of divisions; equal ones, up to rounding, count as large.
 
-    A choice that is the largest of its own divisions may be larger than those of all others. So p of several choices is
-    at least `least`, the smallest that each can have.
+    Args:
+        true_C: statistics of the choices.
+        drawn_B: those of the divisions of all choices.
+        least: smallest p that one choice can have: the largest of its own divisions may be larger than all others'.
+
     """
     larger_C = (drawn_B >= (true_C - 1e-9 * np.abs(true_C))[:, None]).sum(axis=1)
     p = combined((1 + larger_C) / (1 + len(drawn_B)))

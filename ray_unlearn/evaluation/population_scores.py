@@ -126,7 +126,7 @@ def on_set(
     values, drawn = compare(pair), subsets(unlearned, theirs, settings, originals)
     quality = pair.once(quality_of) if "forgetting_quality" in values else None
     draws = values_on(unlearned, theirs, drawn.pairs, settings, attacked.values, pair, threads)
-    draws = _with_moves(replace(draws, first=None), pair, values, drawn)
+    draws = with_moves(replace(draws, first=None), pair, values, drawn)
     at_null = _at_null(unlearned, reference, null_runs, settings)
     beside_null = values_on(unlearned, reference, at_null, settings, attacked.values, threads=threads)
     names_of = [name for name, one in MEASURES.items() if one.applies(unlearned)]
@@ -159,7 +159,7 @@ def on_set(
     return OnSet(side=side, population=scored, draws=draws, drawn=drawn)
 
 
-def _with_moves(draws: Draws, pair: Pair, values: Values, drawn: Subsets) -> Draws:
+def with_moves(draws: Draws, pair: Pair, values: Values, drawn: Subsets) -> Draws:
     """Return the draws with what measures are after moves of all images, where intervals follow."""
     starts_U = pair.unlearned.originals_R if drawn.over_originals else None
     few = starts_U is not None and len(np.unique(starts_U)) < LEAST_ORIGINALS  # the others are of other forget sets

