@@ -32,6 +32,7 @@ import difflib
 import os
 import shutil
 import signal
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -89,30 +90,42 @@ def writing(path: Path) -> Iterator[None]:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 into a file, whole or not at all; a file that is there keeps its mode.
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary file, which takes the place of `path` once the block is done: whole, or not at all.
 
-    A pipe or a device, such as /dev/stdout, and a file in a folder that takes no other are written to in place.
+    A file that is there keeps its mode; of a symbolic link, the file that it leads to is replaced. A pipe or a device,
+    such as /dev/stdout, and a file in a folder that takes no other are yielded themselves.
 
     Raises:
         StoreError: it cannot be written; a file that is there stays as it was.
 
     """
-    final = Path(os.path.realpath(path))  # of a symbolic link, the file that it leads to
-    temporary = final.with_name(f".tmp-{os.getpid()}")
     with writing(path):
-        is_old = path.exists()
+        final, is_old = Path(os.path.realpath(path)), path.exists()
         if is_old and not (path.is_file() and os.access(path, os.W_OK) and os.access(final.parent, os.W_OK)):
-            path.write_text(text, encoding="utf-8")
+            yield path
             return
+        temporary = final.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}")
         try:
             temporary.touch(0o600 if is_old else 0o666)
-            temporary.write_text(text, encoding="utf-8")
+            yield temporary
             if is_old:
                 shutil.copymode(path, temporary)
             temporary.replace(final)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file; errors as `replacing`."""
+    with replacing(path) as file:
+        file.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 into a file; errors as `replacing`."""
+    write_file(path, text.encode())
 
 
 class PopulationChanged(StoreError):

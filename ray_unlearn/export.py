@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ray_unlearn.errors import StoreError, check_new, writing
+from ray_unlearn.errors import StoreError, check_new, replacing, write_file, writing
 from ray_unlearn.models import parse_weights
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.forget_sets import splits_held
@@ -57,7 +57,7 @@ def export_competition(store: StudyStore, population: str, count: int, file: Pat
             f"population {population}: {len(missing)} of {count} checkpoints are missing (runs {first_of(missing)}); "
             "run `ray-unlearn generate` first: the competition expects exactly N"
         )
-    with _replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+    with replacing(file) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for index in range(count):
             data = store.payload(Run(population=population, index=index), CHECKPOINT)
             archive.writestr(zipfile.ZipInfo(f"unlearned_checkpoint_{index}.pth", _SAME_TIME), _as_pth(data))
@@ -86,17 +86,6 @@ def model_content(store: StudyStore, run: Run, ending: str) -> bytes:
     return _as_pth(data) if ending.lower() == _PTH else data
 
 
-def write_file(file: Path, content: bytes) -> None:
-    """Write a file, whole or not at all.
-
-    Raises:
-        StoreError: it cannot be written.
-
-    """
-    with _replacing(file) as temporary:
-        temporary.write_bytes(content)
-
-
 def check_one_set(store: StudyStore, population: str, why: str) -> None:
     """Refuse a population whose runs are about several forget sets.
 
@@ -123,7 +112,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
     """
     check_new(folder)
-    pending = _temporary(folder)
+    pending = folder.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{folder.name}")
     try:
         with writing(folder):
             pending.mkdir(parents=True)
@@ -131,23 +120,6 @@ def new_folder(folder: Path) -> Iterator[Path]:
             pending.rename(folder)
     finally:
         shutil.rmtree(pending, ignore_errors=True)
-
-
-@contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
-    """Yield a temporary file beside `file`, which replaces it once the block is done."""
-    temporary = _temporary(file)
-    try:
-        with writing(file):
-            yield temporary
-            temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    """Return a path of its own beside `path`, which is hidden."""
-    return path.with_name(f".tmp-{os.getpid()}-{uuid.uuid4().hex[:8]}-{path.name}")
 
 
 def _as_pth(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from plans import PAYLOADS, finetune, plan_of, record_of
 from pyarrow import fs
 
-from ray_unlearn.errors import NewerFormat, StoreError
+from ray_unlearn.errors import DamagedFile, NewerFormat, StoreError
 from ray_unlearn.store import Storage, StudyStore, open_storage
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.store.verify import repair, verify
@@ -179,3 +179,12 @@ def test_a_linked_folder_is_removed_as_a_link(tmp_path: Path):
     assert [path.name for path in (tmp_path / "store/a").iterdir()] == ["b"]
     storage.remove("a")
     assert not (tmp_path / "store/a").exists()
+
+
+def test_a_population_json_of_another_digest_is_no_damage_of_its_runs(store: StudyStore):
+    """Law: one changed letter there does not end with "repaired", and with all runs pending."""
+    name = store.layout.population_json("finetune")
+    digest = PLAN.populations["finetune"].digest
+    store.storage.publish_file(name, store.storage.read(name).replace(digest.encode(), b"0" * 64))
+    with pytest.raises(DamagedFile, match=rf"states the digest 0{{12}}, which no run has: .* is of {digest[:12]}"):
+        verify(store, ["finetune"])

@@ -15,8 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ray_unlearn.deletion.request import STUDY_FILE
-from ray_unlearn.errors import StoreError, StudyError
-from ray_unlearn.export import model_content, write_file
+from ray_unlearn.errors import StoreError, StudyError, write_file
+from ray_unlearn.export import model_content
 from ray_unlearn.store import StudyStore
 from ray_unlearn.store.records import payload_of
 from ray_unlearn.study.plan import ORIGINAL, Run

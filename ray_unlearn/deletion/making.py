@@ -36,10 +36,9 @@ from ray_unlearn.deletion.request import (
     write_count,
 )
 from ray_unlearn.deletion.scales import check_scale
-from ray_unlearn.errors import ModelError, PopulationChanged, ReferenceNotMade, StoreError
+from ray_unlearn.errors import ModelError, PopulationChanged, ReferenceNotMade, StoreError, write_file
 from ray_unlearn.evaluation.evaluate import evaluate
 from ray_unlearn.evaluation.scores import Scores
-from ray_unlearn.export import write_file
 from ray_unlearn.generation import Summary, generate
 from ray_unlearn.generation.backends import BackendName
 from ray_unlearn.generation.thumbnails import thumbnails as drawn

@@ -57,15 +57,19 @@ class Found:
 
         """
         if self.other and not self.entries:
-            run = f"{self.other.population}/{self.other.index}"
-            raise DamagedFile(
-                f"{where}: states the digest {digest[:12]}, which no run has: {run} is of {self.other.digest[:12]}; "
-                "restore it, or remove the population"
-            )
+            raise unowned(digest, self.other, where)
 
     def settled(self, age_ns: int) -> dict[str, tuple[Stamp, Record]]:
         """Return the entries whose record was at least `age_ns` old when listed: a later change gives another stamp."""
         return {name: entry for name, entry in self.entries.items() if self.newest_ns - entry[0].mtime_ns >= age_ns}
+
+
+def unowned(digest: str, other: Record, where: str) -> DamagedFile:
+    """Return the error that a population.json states a digest that none of its runs has."""
+    return DamagedFile(
+        f"{where}: states the digest {digest[:12]}, which no run has: {other.population}/{other.index} is of "
+        f"{other.digest[:12]}; restore it, or remove the population"
+    )
 
 
 def find_records(

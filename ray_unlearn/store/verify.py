@@ -18,6 +18,7 @@ from ray_unlearn.store.filesystem import Stamp
 from ray_unlearn.store.forget_sets import splits_held, wrong_set
 from ray_unlearn.store.leftovers import leftovers
 from ray_unlearn.store.membership import compared_half, split_sizes
+from ray_unlearn.store.reading import unowned
 from ray_unlearn.store.records import RECORD, Record, payload_of
 from ray_unlearn.store.starts import is_of_original, start_population
 from ray_unlearn.store.study_store import StudyStore
@@ -69,7 +70,7 @@ def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, s
 
     Raises:
         NewerFormat: a later version wrote a file that this one cannot read; other files are not reported.
-        DamagedFile: a population.json cannot be read.
+        DamagedFile: a population.json cannot be read, or states a digest that none of its runs has.
         StoreError: the splits file of a population of shadows cannot be read.
 
     """
@@ -84,6 +85,7 @@ def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, s
         sets = {name: len(splits_held(content)) for name, content in held.items()}
         known = _Known(digests, {name: originals[starts[name]] for name in names}, shards or {}, starts, halved, sets)
         checked = list(readers.map(lambda run: _verify_run(store, run, known), runs))
+    _check_digests(store, digests, {run: record for run, (record, _) in zip(runs, checked, strict=True) if record})
     payloads = [payload for record, _ in checked if record for payload in record.payloads.values()]
     return Verification(
         runs=sum(record is not None for record, _ in checked),
@@ -97,6 +99,14 @@ def verify(store: StudyStore, populations: Iterable[str], shards: Mapping[str, s
         ),
         leftovers=leftovers(store, {run: record for run, (record, bad) in zip(runs, checked, strict=True) if not bad}),
     )
+
+
+def _check_digests(store: StudyStore, digests: Mapping[str, str], records: Mapping[Run, Record]) -> None:
+    """Refuse a population.json of which every sound run differs: to repair would make good runs pending."""
+    for name, digest in digests.items():
+        own = [record for run, record in records.items() if run.population == name and record.is_of(run, record.digest)]
+        if own and all(record.digest != digest for record in own):
+            raise unowned(digest, own[0], f"{store.storage.uri}/{store.layout.population_json(name)}")
 
 
 def repair(store: StudyStore, problems: Iterable[Problem]) -> list[Run]:
