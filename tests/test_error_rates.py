@@ -8,7 +8,7 @@ from confidences import recipe
 
 from ray_unlearn.evaluation.equivalence import _of_originals
 
-recipe("calibration")  # which it imports by name
+calibration = recipe("calibration")  # which the next one imports by name
 rates = recipe("error_rates")
 attacks = recipe("attack_rates")
 
@@ -49,6 +49,14 @@ def test_a_mean_of_equal_runs_varies_as_originals_do(sizes: tuple[int, ...], eff
     rng, starts = np.random.default_rng(0), np.repeat(np.arange(4), sizes)
     found = _of_originals(rng.normal(size=(4, 5))[starts], rng.normal(size=(12, 5)), starts)
     assert found == (4, pytest.approx(effect))
+
+
+@pytest.mark.parametrize("studies", [40, pytest.param(400, marks=pytest.mark.long)])
+def test_one_of_two_equal_methods_is_rarely_called_better(studies: int) -> None:
+    """Law: in 12 % of 40 studies at most, and in 1 to 7 % of 400."""
+    cell = calibration.Cell(mode="exact", runs=16, images=40, world="shift", rho=0.2, studies=studies, resamples=40)
+    share = rates.places(cell)
+    assert share <= 0.12 if studies < 400 else 0.01 <= share <= 0.07
 
 
 @pytest.mark.parametrize("shadows", [16, 64])

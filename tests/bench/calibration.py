@@ -7,7 +7,7 @@
     uv run python tests/bench/calibration.py --table verify --json cells.json    # the whole grid: an hour
 
 `SHARED` and `APART` of `evaluation/intervals.py` were chosen on the grid `fit`; `verify` has other worlds and other
-draws. `REST` and `ALONE` were chosen on the cells of both with N = 16 and 32.
+draws. `REST` was chosen on the cells of both with N = 16 and 32, `ALONE` on both, `OF_SCORE` on `fit`.
 
 A world states how phi of the unlearned models is next to that of retrained ones: `perfect` alike, `shift` 0.35 sd above
 with 0.85 of the spread, `t3` and `bimodal` the same with other shapes, `far` 1 sd above. `rho` is the share of variance

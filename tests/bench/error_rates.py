@@ -8,6 +8,7 @@ All are at 5 %. The permutation tests' own rates and their power are `calibratio
 - `looks`: a study without any difference, looked at 4 times; at 5 % each, and as alpha is spent.
 - `audits`: single models that reveal nothing about their forget set, whose bound of epsilon is above 0.
 - `bounds`: models that do not differ, whose lower bound of epsilon is above 0: of an image, and of any of 40.
+- `places`: methods that are all alike, of which one is called better than another.
 - `equivalences`: methods whose F is a fifth of the null below it, just as the margin says, called equivalent; and
   retrained models called equivalent, which is right.
 """
@@ -19,15 +20,17 @@ import math
 from dataclasses import replace
 
 import numpy as np
-from calibration import SCALE, Cell
+from calibration import SCALE, Cell, F, f_alone
 
 from ray_unlearn.evaluation.equivalence import equivalence, error_at_null
+from ray_unlearn.evaluation.intervals import standard_error, subsets
 from ray_unlearn.evaluation.looks import Looks
 from ray_unlearn.evaluation.lower_bounds import epsilon_lower_bounds
 from ray_unlearn.evaluation.measures.forgetting_quality import forgetting_quality
 from ray_unlearn.evaluation.measures.measure import Mode
 from ray_unlearn.evaluation.one_run import audited
 from ray_unlearn.evaluation.permutation import holm, permutation_tests
+from ray_unlearn.evaluation.ranks import ranks
 from ray_unlearn.evaluation.resampling import Draws, Settings
 from ray_unlearn.evaluation.scores import Equivalence, Estimate
 
@@ -95,6 +98,24 @@ def bounds(studies: int, seed: int = 0, *, runs: int) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     found = [epsilon_lower_bounds(phi(rng, runs, 40, 0.15), phi(rng, runs, 40, 0.15), rng) for _ in range(studies)]
     return float(np.mean([one.each_E > 0 for one in found])), float(np.mean([one.all_E.any() for one in found]))
+
+
+def places(cell: Cell, methods: int = 2) -> float:
+    """Return the share of studies in which one of several equal methods is called better than another, by F."""
+    rng, found = np.random.default_rng([cell.seed, cell.runs, cell.images, methods]), []
+    for study in range(cell.studies):
+        settings = Settings(mode=cell.mode, resamples=cell.resamples, seed=study)
+        reference = cell.population("retrained", rng)
+        estimates, draws = {}, {}
+        for name in map(str, range(methods)):
+            unlearned = replace(cell.population("unlearned", rng), population=name)
+            drawn = subsets(unlearned, reference, settings)
+            values, of_subsets = f_alone(unlearned, reference, drawn, cell.mode)
+            error = standard_error(F, of_subsets, drawn, cell.mode)
+            estimates[name] = Estimate(value=values[F], n=cell.runs, se=error.se, df=error.df)
+            draws[name] = of_subsets.values[F].tolist()
+        found.append(any(one.best > 1 for one in ranks(F, estimates, draws).values()))
+    return float(np.mean(found))
 
 
 def equivalences(
@@ -172,6 +193,10 @@ def main() -> None:
         print(f"audits of {images} images a side {audits(2 * studies, images=images):.1%}")
     for runs in (16, 32, 64):
         print("bounds, {} runs: {:.2%} of images, {:.1%} of studies".format(runs, *bounds(studies // 4, runs=runs)))
+    for world, rho in (("perfect", 0.2), ("shift", 0.4)):
+        for mode in ("exact", "parity"):
+            cell = Cell(mode=mode, runs=16, images=40, world=world, rho=rho, studies=studies // 5)
+            print(f"places, {mode}, 16 runs, {world} {rho}: {places(cell):.1%} of pairs")
     for mode, runs, twice in DESIGNS:
         for rho in (0.0, 0.15, 0.4):
             size = runs * twice // 2
